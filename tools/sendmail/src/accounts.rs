@@ -12,6 +12,9 @@ use crate::{
     secret::Secret,
 };
 
+/// Whether the program can use TLS. A program without it does not contain what only TLS needs.
+pub const HAS_TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
+
 /// A server, its login, and the senders that it is used for.
 #[derive(Clone, Default)]
 pub struct Account {
@@ -25,6 +28,8 @@ pub struct Account {
     /// The URL of a proxy.
     pub proxy: Option<String>,
     pub ca_file: Option<PathBuf>,
+    /// Whether the system's certificate authorities are trusted. Unset means that they are.
+    pub system_cas: Option<bool>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     /// The envelope sender, if the caller gives none.
@@ -84,6 +89,7 @@ impl Account {
             auth: self.auth.clone().or_else(|| server.auth.clone()),
             proxy: self.proxy.clone().or_else(|| base.proxy.clone()),
             ca_file: self.ca_file.clone().or_else(|| base.ca_file.clone()),
+            system_cas: self.system_cas.or(base.system_cas),
             certificate: server.certificate.clone(),
             key: server.key.clone(),
             from: self.from.clone().or_else(|| base.from.clone()),
@@ -164,13 +170,23 @@ pub struct ClientCertificate {
     pub key: Vec<u8>,
 }
 
+/// Certificates of authorities, and the file that contains them.
+pub struct CaFile {
+    pub certificates: Vec<u8>,
+    path: PathBuf,
+    /// The exit code if it is invalid.
+    code: u8,
+}
+
 /// The settings of the connection, from the command line, the environment and the account.
 pub struct Server {
     pub url: String,
     pub login: Login,
     pub auth: Option<String>,
     pub proxy: Option<String>,
-    pub ca: Option<Vec<u8>>,
+    pub ca: Option<CaFile>,
+    /// Only the authorities in `ca` are trusted.
+    pub has_no_system_cas: bool,
     pub client_certificate: Option<ClientCertificate>,
     pub hello_name: Option<String>,
     pub timeout: Option<Duration>,
@@ -223,6 +239,19 @@ impl Server {
         let url = given.or_else(|| account.url.clone()).unwrap_or_else(|| "smtp://localhost".to_owned());
         let auth = options.auth.clone().or_else(|| account.auth.clone());
         let ca = certificate(options.cafile.as_ref(), account.ca_file.as_ref(), config)?;
+        let has_no_system_cas = options.no_system_cas || account.system_cas == Some(false);
+        if has_no_system_cas && ca.is_none() {
+            if !HAS_TLS {
+                return Err(without_tls());
+            }
+            let (code, name) = if options.no_system_cas {
+                (USAGE, "--no-system-cas")
+            } else {
+                (CONFIG, "system-cas = false")
+            };
+            let why = "needs a file with certificate authorities (key ca-file, option --cafile)";
+            return Err(Failure::new(code, format!("{name} {why}")).into());
+        }
         let client_certificate = client_certificate(options, account, config)?;
         if account.has_command() {
             config.give_up_group(lent)?;
@@ -239,6 +268,7 @@ impl Server {
             auth,
             proxy: account.proxy.clone(),
             ca,
+            has_no_system_cas,
             client_certificate,
             hello_name: options.name.clone().or_else(|| account.hello_name.clone()),
             timeout: options.timeout.or(account.timeout),
@@ -249,6 +279,16 @@ impl Server {
     /// Returns the server of the URL without user and password.
     pub fn relay(&self) -> &str {
         relay(&self.url)
+    }
+
+    /// Adds the name of the file to an error about its certificates: the library knows only their content.
+    pub fn trouble(&self, error: Error) -> Trouble {
+        match (&self.ca, error) {
+            (Some(ca), Error::Config(text)) if HAS_TLS && text.starts_with("the CA ") => {
+                Failure::new(ca.code, format!("{}: {text}", ca.path.display())).into()
+            }
+            (_, error) => error.into(),
+        }
     }
 }
 
@@ -289,12 +329,15 @@ fn certificate(
     option: Option<&String>,
     key: Option<&PathBuf>,
     config: &Config,
-) -> Result<Option<Vec<u8>>, Trouble> {
-    match (option, key) {
-        (Some(path), _) => Ok(Some(read(path)?)),
-        (None, Some(path)) => Ok(Some(config.read(path)?)),
-        (None, None) => Ok(None),
-    }
+) -> Result<Option<CaFile>, Trouble> {
+    Ok(match (option, key) {
+        (None, None) => None,
+        _ if !HAS_TLS => return Err(without_tls()),
+        (Some(path), _) => Some(CaFile { certificates: read(path)?, path: path.into(), code: USAGE }),
+        (None, Some(path)) => {
+            Some(CaFile { certificates: config.read(path)?, path: path.clone(), code: CONFIG })
+        }
+    })
 }
 
 fn client_certificate(
@@ -302,6 +345,10 @@ fn client_certificate(
     account: &Account,
     config: &Config,
 ) -> Result<Option<ClientCertificate>, Trouble> {
+    if !HAS_TLS {
+        let is_given = options.cert.is_some() || account.certificate.is_some();
+        return if is_given { Err(without_tls()) } else { Ok(None) };
+    }
     if let Some(path) = &options.cert {
         let (chain, key) = (read(path)?, read(options.key.as_ref().unwrap_or(path))?);
         return Ok(Some(ClientCertificate { chain, key }));
@@ -309,6 +356,10 @@ fn client_certificate(
     let Some(path) = &account.certificate else { return Ok(None) };
     let key = config.read(account.key.as_ref().unwrap_or(path))?;
     Ok(Some(ClientCertificate { chain: config.read(path)?, key }))
+}
+
+fn without_tls() -> Trouble {
+    Error::Config("this program was built without TLS (features native-tls, rustls)".into()).into()
 }
 
 #[cfg(all(test, feature = "config"))]

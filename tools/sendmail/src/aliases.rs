@@ -18,6 +18,8 @@ const DEFAULT: &str = "default";
 pub struct Aliases {
     file: PathBuf,
     entries: HashMap<String, Entry>,
+    /// The keys of `entries`, in the order of the file.
+    names: Vec<String>,
 }
 
 /// The targets of an alias, and its line.
@@ -45,7 +47,7 @@ impl Aliases {
     }
 
     fn parse(file: PathBuf, text: &str) -> Result<Aliases, Failure> {
-        let mut aliases = Aliases { file, entries: HashMap::new() };
+        let mut aliases = Aliases { file, ..Aliases::default() };
         for (line, text) in logical_lines(text) {
             let Some((name, targets)) = split_unquoted(&text, ':') else {
                 return Err(aliases.error(line, "expected NAME: ADDRESS, ..."));
@@ -60,6 +62,7 @@ impl Aliases {
             if name.is_empty() || targets.is_empty() {
                 return Err(aliases.error(line, "expected NAME: ADDRESS, ..."));
             }
+            aliases.names.push(name.clone());
             if let Some(first) = aliases.entries.insert(name.clone(), Entry { line, targets }) {
                 return Err(aliases.error(line, &format!("{name} is already in line {}", first.line)));
             }
@@ -76,7 +79,22 @@ impl Aliases {
         if self.file.as_os_str().is_empty() {
             return "no aliases".to_owned();
         }
-        format!("{}: {} aliases, which are read for each message", self.file.display(), self.entries.len())
+        let count = self.entries.len();
+        let aliases = if count == 1 { "alias" } else { "aliases" };
+        format!("{}: {count} {aliases}, read for each message", self.file.display())
+    }
+
+    /// Returns an error for each alias that mail cannot be sent to, in the order of the lines.
+    pub fn errors(&self) -> Vec<Failure> {
+        let mut errors = Vec::new();
+        for name in &self.names {
+            let Some(entry) = self.entries.get(name) else { continue };
+            let mut way = vec![name.clone()];
+            let mut targets = entry.targets.iter();
+            let check = |target: &String| self.target(target, entry.line, &mut way, &mut Vec::new());
+            errors.extend(targets.try_for_each(check).err());
+        }
+        errors
     }
 
     /// Replaces a local recipient by the addresses of its alias. Others are returned as they are.

@@ -2,16 +2,42 @@
 
 use std::{fmt::Write, time::Duration};
 
-use postino::ServerReport;
+use postino::{Address, ServerReport};
 
 use crate::{
-    accounts::{Account, Login, Server, has_login, has_proxy_login},
+    accounts::{Account, Login, Server, Trouble, has_login, has_proxy_login},
     config::{Aliases, Config, Log},
+    failure::Failure,
     message::Local,
+    queue::Queue,
     secret::Secret,
 };
 
 const MASK: &str = "********";
+
+/// Describes the aliases and the spool, and returns what is wrong with them.
+pub fn describe_local(config: &Config, local: &Local) -> (String, Vec<Failure>) {
+    let (mut text, mut failures) = (String::new(), Vec::new());
+    match &local.aliases {
+        Ok(aliases) => {
+            add(&mut text, "aliases", &aliases.summary());
+            failures.extend(aliases.errors());
+            // An error is among those of the aliases.
+            if let Ok(found) =
+                Address::new("root").map_err(Trouble::Smtp).and_then(|root| local.recipients(root))
+            {
+                let found: Vec<_> = found.iter().map(Address::as_str).collect();
+                add(&mut text, "mail to root", &found.join(", "));
+            }
+        }
+        Err(failure) => failures.push(failure.clone()),
+    }
+    match Queue::open(config).and_then(|spool| spool.map(|spool| spool.summary()).transpose()) {
+        Ok(spool) => add(&mut text, "spool", &spool.unwrap_or_else(|| "none".to_owned())),
+        Err(failure) => failures.push(failure),
+    }
+    (text.trim_end().to_owned(), failures)
+}
 
 /// Describes a server to which a login has succeeded.
 pub fn describe(server: &Server, report: &ServerReport) -> String {
@@ -133,6 +159,7 @@ fn account(account: &Account) -> Vec<String> {
         let senders: Vec<_> = account.senders.iter().map(|sender| quoted(sender)).collect();
         lines.push(format!("senders = [{}]", senders.join(", ")));
     }
+    lines.extend(account.system_cas.map(|are_trusted| format!("system-cas = {are_trusted}")));
     lines.extend(account.timeout.map(|limit| format!("timeout = {}", seconds(limit))));
     lines.extend(account.deadline.map(|limit| format!("deadline = {}", seconds(limit))));
     lines

@@ -165,7 +165,10 @@ fn account(settings: &mut Settings, shows_secrets: bool) -> String {
     }
     match settings.take("tls_trust_file").as_deref() {
         None | Some("system" | "/etc/ssl/certs/ca-certificates.crt") => {}
-        Some(file) => line(format!("{} # and the authorities of the system", text("ca-file", file))),
+        Some(file) => {
+            line(text("ca-file", file));
+            line("system-cas = false".to_owned());
+        }
     }
     for (key, ours) in [("tls_cert_file", "client-certificate"), ("tls_key_file", "client-key")] {
         settings.take(key).into_iter().for_each(|file| line(text(ours, &file)));

@@ -66,7 +66,7 @@ use std::{
 use crate::{
     accounts::Trouble,
     config::{Config, Log},
-    failure::{Failure, USAGE},
+    failure::{CONFIG, Failure, USAGE},
     message::{Local, Message},
     options::{Mode, Options},
     paths::Paths,
@@ -103,15 +103,21 @@ fn run() -> Result<u8, Failure> {
     match options.mode {
         #[cfg(feature = "smtp-server")]
         Mode::Serve => serve(&options, lent),
-        Mode::CheckAliases => Ok(print(&load(&options, lent)?.1.aliases?.summary())),
+        Mode::CheckAliases => {
+            let aliases = load(&options, lent)?.1.aliases?;
+            let errors = aliases.errors();
+            errors.iter().for_each(|failure| tell(&failure.text));
+            say(&aliases.summary());
+            Ok(if errors.is_empty() { 0 } else { CONFIG })
+        }
         #[cfg(feature = "config")]
         Mode::Check => check(&options, lent),
-        Mode::ListSpool => Ok(queue::list(&load(&options, lent)?.0)?),
+        Mode::ListSpool => Ok(queue::list(&mut load(&options, lent)?.0)?),
         Mode::RunSpool => {
             let (mut submitter, local) = load(&options, lent)?;
             queue::run(&mut submitter, &options, &local)
         }
-        Mode::ResendSpooled | Mode::RemoveSpooled => queue::change(&load(&options, lent)?.0, &options),
+        Mode::ResendSpooled | Mode::RemoveSpooled => queue::change(&mut load(&options, lent)?.0, &options),
         #[cfg(feature = "config")]
         Mode::PrintConfig => {
             let (submitter, local) = load(&options, lent)?;
@@ -135,7 +141,7 @@ fn load(options: &Options, lent: Option<Lent>) -> Result<(Submitter, Local), Fai
     let has_server = !matches!(options.server(), Ok(None));
     let mut config = Config::load(&paths, lent, options.config.as_deref(), has_server)?;
     if options.queue {
-        config.spool.folder.get_or_insert_with(|| paths.system("var/spool/postino"));
+        config.spool.folder.get_or_insert_with(|| paths.spool());
     }
     let local = Local::load(&config, &paths);
     let logger = Logger::new(&config.log, &paths);
@@ -183,19 +189,25 @@ fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     }
 }
 
-/// Connects and logs in, and prints what was found.
+/// Checks the aliases and the spool, connects and logs in, and prints what was found.
 #[cfg(feature = "config")]
 fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
-    let (mut submitter, _) = load(options, lent)?;
+    let (mut submitter, local) = load(options, lent)?;
     let sender = options.from.as_deref().and_then(|from| postino::Address::new(from).ok());
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
+    let (lines, failures) = check::describe_local(&submitter.config, &local);
+    say(&lines);
+    failures.iter().for_each(|failure| tell(&failure.text));
     let found = submitter.server(options, &account).and_then(|server| {
-        let report = submit::builder(options, &server)?.verify()?;
+        let report = submit::builder(options, &server)?.verify().map_err(|e| server.trouble(e))?;
         Ok(check::describe(&server, &report))
     });
     match found {
-        Ok(text) => Ok(print(&text)),
+        Ok(text) => {
+            say(text.trim_end());
+            Ok(failures.first().map_or(0, |failure| failure.code))
+        }
         Err(trouble) => Ok(Report::new(options, Err(trouble)).print(options, &[])),
     }
 }

@@ -61,7 +61,7 @@ impl Local {
     }
 
     /// Replaces aliases, and completes addresses without a domain.
-    fn recipients(&self, recipient: Address) -> Result<Vec<Address>, Trouble> {
+    pub fn recipients(&self, recipient: Address) -> Result<Vec<Address>, Trouble> {
         if !is_local(&recipient) {
             return Ok(vec![recipient]);
         }

@@ -25,6 +25,7 @@ sendmail [OPTIONS] [RECIPIENT...] < message
       --user USER       log in with an OAuth token instead of the password in the URL
       --oauth-token TOKEN   or @FILE; default: $SMTP_OAUTH_TOKEN
       --cafile PEM      trust this CA too
+      --no-system-cas   trust no other CA than that of --cafile or ca-file
       --cert PEM        client certificate; --auth EXTERNAL logs in with it
       --key PEM         its key (PKCS#8); default: in the same file
       --requiretls      require TLS on every hop (REQUIRETLS)
@@ -43,11 +44,12 @@ sendmail [OPTIONS] [RECIPIENT...] < message
 other modes:
   -bs                   serve SMTP on stdin and stdout
   -bp                   list the spool; also by the name mailq
-  -q[INTERVAL]          send what is due in the spool; --flush sends everything in it
+  -q[INTERVAL]          send what is due in the spool (75: a server or its login failed);
+                        --flush sends everything in it, and prints what failed
       --resend ID...    put messages that are in doubt or undeliverable back into the queue
       --remove ID...    remove messages from the spool
   -bi                   check the aliases; also by the name newaliases
-      --check           connect, log in, and print what was found
+      --check           check aliases and spool, connect, log in, and print what was found
       --print-config    print the settings, with secrets masked
       --import-msmtprc  print the configuration of msmtp, or the file in =FILE, as one of this program;
                         passwords and the commands that print them only if the output is redirected
@@ -63,14 +65,14 @@ exit codes, the first that applies:
   78  the configuration, or a file that it names
   65  invalid message or address, or one that the server does not support
   77  TLS or login refused permanently
-  68  no such host
+  68  the host does not exist
   74  in doubt: the message may have been delivered, do not simply resend it
   67  some recipients refused, or all of them, at least one permanently
   69  the server refuses the sender, the message or the service permanently
-  75  try again: 4xx, timeout, connection error, all recipients 4xx, not sent to some recipients
+  75  try again: 4xx, timeout, connection or name server error, all recipients 4xx, not sent to some recipients
   76  protocol error
   70  a bug in postino
-   0  accepted by all
+   0  accepted by all, or kept in the spool
 ";
 
 /// What the program does.
@@ -112,6 +114,7 @@ pub struct Options {
     pub user: Option<String>,
     pub oauth_token: Option<String>,
     pub cafile: Option<String>,
+    pub no_system_cas: bool,
     pub cert: Option<String>,
     pub key: Option<String>,
     pub mail_options: Vec<MailOption>,
@@ -179,6 +182,7 @@ impl Options {
                 Long("async") if cfg!(feature = "async") => options.is_async = true,
                 Long("async") => return Err("--async needs a build with --features async".into()),
                 Long("cafile") => options.cafile = Some(text(&mut args)?),
+                Long("no-system-cas") => options.no_system_cas = true,
                 Long("name") => options.name = Some(text(&mut args)?),
                 Long("timeout") => options.timeout = Some(args.value()?.parse_with(seconds)?),
                 Long("deadline") => options.deadline = Some(args.value()?.parse_with(seconds)?),

@@ -30,6 +30,11 @@ impl Paths {
         self.root.join(path)
     }
 
+    /// Returns the folder of the spool, if the configuration names no other.
+    pub fn spool(&self) -> PathBuf {
+        self.system("var/spool/postino")
+    }
+
     pub fn system_config(&self) -> PathBuf {
         self.system("etc/postino.conf")
     }

@@ -1,7 +1,9 @@
 //! The spool on the command line: storing a message that cannot be sent now, `-q`, `mailq`.
 
 use std::{
-    io,
+    cell::Cell,
+    fs,
+    io::{self, ErrorKind},
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
@@ -15,10 +17,11 @@ use crate::{
     failure::{CONFIG, Failure, TEMPORARY, USAGE},
     message::{Local, Message},
     options::{Mode, Options},
+    paths::Paths,
     privilege::{self, Lent},
     report::{self, Report},
     say,
-    spool::{Entry, Fate, Place, Request, Runner, Spool, State, Waits, outcomes},
+    spool::{Entry, Fate, Place, Request, Runner, Spool, State, Waits, is_about_server, outcomes},
     submit::{Sender, Submitter},
     syslog::{self, Status},
     tell,
@@ -46,7 +49,7 @@ impl Queue {
         let octets = config.spool.max_bytes.unwrap_or(MAX_OCTETS);
         let messages = usize::try_from(messages).unwrap_or(usize::MAX);
         let spool = privilege::with(config.lent, || Spool::open(folder, messages, octets))?;
-        let spool = spool.map_err(|e| in_spool(folder, &e))?;
+        let spool = spool.map_err(|e| in_spool(folder, config.lent, &e))?;
         let mut waits = Waits::default();
         if !config.spool.retry.is_empty() {
             waits.waits.clone_from(&config.spool.retry);
@@ -57,14 +60,39 @@ impl Queue {
         Ok(Some(Queue { spool, lent: config.lent, waits }))
     }
 
-    /// The spool of a mode that is about it.
-    fn required(config: &Config) -> Result<Queue, Failure> {
-        let missing = || Failure::new(CONFIG, format!("{}: there is no spool (key spool)", config.origin()));
-        Queue::open(config)?.ok_or_else(missing)
+    /// Opens the spool of a mode that is about it. Without the key `spool`, that is the folder of `--queue`, if it exists
+    /// and the program can read it.
+    fn find(config: &mut Config) -> Result<Option<Queue>, Failure> {
+        if config.spool.folder.is_none() {
+            let folder = Paths::from_env().spool();
+            let is_readable = privilege::with(config.lent, || fs::read_dir(&folder).is_ok())?;
+            config.spool.folder = Some(folder).filter(|_| is_readable);
+        }
+        Queue::open(config)
+    }
+
+    /// The same for a mode that does nothing without a spool.
+    fn required(config: &mut Config) -> Result<Queue, Failure> {
+        Queue::find(config)?.ok_or_else(|| {
+            let folder = Paths::from_env().spool();
+            let why = format!(
+                "there is no spool: neither the key spool nor {}, the folder of --queue",
+                folder.display()
+            );
+            Failure::new(CONFIG, format!("{}: {why}", config.origin()))
+        })
+    }
+
+    /// Returns the folder, and the number of its messages, for `--check`.
+    pub fn summary(&self) -> Result<String, Failure> {
+        let mut count = 0;
+        self.with(|| self.spool.list(user(), |_, _, _| count += 1))?;
+        let messages = if count == 1 { "message" } else { "messages" };
+        Ok(format!("{} ({count} {messages})", self.spool.folder().display()))
     }
 
     fn with<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {
-        privilege::with(self.lent, work)?.map_err(|e| in_spool(self.spool.folder(), &e))
+        privilege::with(self.lent, work)?.map_err(|e| in_spool(self.spool.folder(), self.lent, &e))
     }
 
     /// Stores a message, and tries to send it. If the server does not accept it now, it stays in the spool.
@@ -73,19 +101,18 @@ impl Queue {
         options: &Options,
         account: &Account,
         message: &Message<'_>,
-        sender: Sender,
+        sender: Sender<'_>,
     ) -> Result<Report, Trouble> {
         let request = request(options, account, &message.envelope()?);
         let mut content = message.body()?.into_reader().map_err(Error::Source)?;
         let mut entry = self.with(|| self.spool.receive(&request, &mut content))?;
         drop(content);
-        let result = sender.send(&entry);
-        let (states, reason) = outcomes(&entry, &result, false);
+        let report = Report::new(options, sender.send(&entry));
+        let (states, reason) = outcomes(&entry, &report.result, false);
         let any = |is: fn(&State) -> bool| states.iter().any(is);
         let is_refused = any(|state| matches!(state, State::Refused(_)));
         let is_in_doubt = any(|state| matches!(state, State::Doubt(_)));
         let may_be_sent = is_in_doubt || any(|state| *state == State::Accepted);
-        let report = Report::new(options, result.map_err(Trouble::Smtp));
         if options.all_or_nothing && is_refused && !may_be_sent {
             // It was not sent to anyone, and must not be sent to some of them later.
             self.discard(entry);
@@ -131,8 +158,16 @@ impl Queue {
     }
 }
 
-fn in_spool(folder: &Path, e: &io::Error) -> Failure {
-    Failure::new(TEMPORARY, format!("spool {}: {e}", folder.display()))
+fn in_spool(folder: &Path, lent: Option<Lent>, e: &io::Error) -> Failure {
+    // Of the system, and not one that `Spool::open` has found.
+    let is_refused = e.kind() == ErrorKind::PermissionDenied && e.raw_os_error().is_some();
+    let hint = match lent {
+        Some(_) if is_refused => {
+            " (if it was created before the program was set-group-ID, give it the program's group: chgrp -R)"
+        }
+        _ => "",
+    };
+    Failure::new(TEMPORARY, format!("spool {}: {e}{hint}", folder.display()))
 }
 
 fn request(options: &Options, account: &Account, envelope: &Envelope) -> Request {
@@ -158,16 +193,17 @@ fn request(options: &Options, account: &Account, envelope: &Envelope) -> Request
     request
 }
 
-/// `-q`: sends what is due.
+/// `-q`: sends what is due. The exit code is 75 if a server cannot be reached or refuses the login. Only `--flush`, which
+/// people call, prints why: cron would send it by mail, and each run would put one more message into the spool.
 pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Result<u8, Failure> {
-    let queue = Queue::required(&submitter.config)?;
+    let queue = Queue::required(&mut submitter.config)?;
     if queue.lent.is_some() && !getuid().is_root() {
         return Err(Failure::new(USAGE, "-q is not for every user: the spool belongs to the system"));
     }
     let domain = if local.domain.is_empty() { "localhost" } else { &local.domain };
     let submitter = std::cell::RefCell::new(submitter);
     let relay = std::cell::RefCell::new(String::new());
-    let mut code = 0;
+    let exit_code = Cell::new(0);
     let mut send = |entry: &Entry| {
         relay.borrow_mut().clear(); // that of the message before
         let sent = privilege::without(queue.lent, || {
@@ -175,7 +211,7 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
             let server = submitter.server_for(entry, options)?;
             server.relay().clone_into(&mut relay.borrow_mut());
             let options = Options { all_or_nothing: entry.request().all_or_nothing, ..(*options).clone() };
-            Ok(Sender::new(&options, &server)?.send(entry)?)
+            Sender::new(&options, &server)?.send(entry)
         });
         match sent {
             Ok(Ok(delivery)) => Ok(delivery),
@@ -194,8 +230,13 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
             status => status,
         };
         submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, status, code, result: &text });
+        if result.as_ref().is_err_and(is_about_server) {
+            exit_code.set(TEMPORARY);
+        }
         if options.verbose > 0 {
             say(&format!("{id}: {text}"));
+        } else if options.flush && code != 0 {
+            tell(&format!("{id}: {text}"));
         }
     };
     let mut note = |entry: &Entry, text: &str| {
@@ -214,7 +255,8 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
         }
     };
     let mut complain = |id: &str, e: &io::Error| {
-        code = TEMPORARY;
+        let code = TEMPORARY;
+        exit_code.set(code);
         let text = format!("spool: {id}: {e}");
         tell(&text);
         let status = Status::Deferred;
@@ -232,7 +274,7 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
         complain: &mut complain,
     };
     queue.with(|| runner.run())?;
-    Ok(code)
+    Ok(exit_code.get())
 }
 
 /// The user whose messages may be seen and changed; `None` for all.
@@ -243,8 +285,8 @@ fn user() -> Option<u32> {
 
 /// `mailq`: lists the messages of the calling user, or all of them for root. Monitoring tools read the last line, which
 /// is that of Sendmail.
-pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
-    let Some(queue) = Queue::open(&submitter.config)? else {
+pub fn list(submitter: &mut Submitter) -> Result<u8, Failure> {
+    let Some(queue) = Queue::find(&mut submitter.config)? else {
         say("Mail queue is empty (there is no spool)\n\t\tTotal requests: 0");
         return Ok(0);
     };
@@ -264,6 +306,7 @@ pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
             (Place::Doubt, _) | (_, Fate::Doubt) => "IN DOUBT: it may have been delivered".to_owned(),
             (Place::Failed, _) => "UNDELIVERABLE".to_owned(),
             _ if record.attempts() == 0 => "waiting".to_owned(),
+            _ if record.tries == 1 => format!("tried once, next at {}", at(record.next)),
             _ => format!("tried {} times, next at {}", record.tries, at(record.next)),
         };
         let request = entry.request();
@@ -298,8 +341,8 @@ fn at(seconds: u64) -> String {
 }
 
 /// `--resend`, `--remove`: changes the messages with the given identifiers.
-pub fn change(submitter: &Submitter, options: &Options) -> Result<u8, Failure> {
-    let queue = Queue::required(&submitter.config)?;
+pub fn change(submitter: &mut Submitter, options: &Options) -> Result<u8, Failure> {
+    let queue = Queue::required(&mut submitter.config)?;
     if options.recipients.is_empty() {
         return Err(Failure::new(USAGE, "expected identifiers of messages in the spool (see mailq)"));
     }

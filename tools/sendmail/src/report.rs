@@ -1,8 +1,17 @@
 //! The result: lines on standard error, the exit code, and one line of JSON.
 
+use std::io;
+
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use crate::{accounts::Trouble, failure::Failure, options::Options, say, syslog::Status, tell};
+use crate::{
+    accounts::{HAS_TLS, Trouble},
+    failure::Failure,
+    options::Options,
+    say,
+    syslog::Status,
+    tell,
+};
 
 /// The result of sending one message.
 pub struct Report {
@@ -32,7 +41,7 @@ impl Report {
                     Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
                     _ => exit_code(&error),
                 };
-                Report { code, lines: vec![error.to_string()], result: Err(error), spooled: None }
+                Report { code, lines: vec![text(&error)], result: Err(error), spooled: None }
             }
         }
     }
@@ -134,7 +143,7 @@ pub fn summary(result: &Result<Delivery, Error>) -> (u8, String) {
             (0, _) => (0, delivery.reply().map(Reply::to_string).unwrap_or_default()),
             (code, lines) => (code, lines.join("; ")),
         },
-        Err(e) => (exit_code(e), e.to_string()),
+        Err(e) => (exit_code(e), text(e)),
     }
 }
 
@@ -156,6 +165,36 @@ fn refused_recipients(delivery: &Delivery) -> (u8, Vec<String>) {
         codes[i] = code;
     }
     (codes.into_iter().find(|code| *code != 0).unwrap_or(0), lines)
+}
+
+/// Returns the text of an error, with the names of this program's settings instead of the library's functions.
+pub fn text(error: &Error) -> String {
+    let text = error.to_string();
+    if !HAS_TLS {
+        return text;
+    }
+    let text = text.replace("no ca_certificate was set", "neither ca-file nor --cafile was set");
+    let Some((before, rest)) = text.split_once(" (Builder::") else { return text };
+    let (hint, after) = rest.split_once(')').unwrap_or((rest, ""));
+    let hint =
+        if hint.contains("ca_certificate") { " (to trust its issuer, use ca-file or --cafile)" } else { "" };
+    [before, hint, after].concat()
+}
+
+/// How the resolvers' texts for a name that does not exist, or has no address, end: those of glibc, musl, and macOS and
+/// the BSDs. The standard library returns the result of `getaddrinfo` only as a text.
+const UNKNOWN_HOST: [&str; 4] = [
+    " not known",        // Name or service not known; nodename nor servname provided, or not known
+    " with hostname",    // No address associated with hostname
+    " does not resolve", // Name does not resolve
+    " has no usable address", // Name has no usable address
+];
+
+/// Whether a host does not exist. All other errors of the resolver are temporary, such as name servers that do not
+/// answer.
+fn is_unknown_host(error: &io::Error) -> bool {
+    let text = error.to_string();
+    UNKNOWN_HOST.iter().any(|words| text.ends_with(words))
 }
 
 /// The exit code for an error (sysexits.h).
@@ -180,7 +219,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Auth { reply, .. } if reply.as_ref().is_none_or(is_permanent) => 77,
         Error::Refused { phase: Phase::StartTls | Phase::Auth, reply } if reply.is_permanent() => 77,
         Error::Refused { reply, .. } if reply.is_permanent() => 69,
-        Error::Resolve { .. } => 68,
+        Error::Resolve { source, .. } if is_unknown_host(source) => 68,
         Error::Protocol { .. } => 76,
         Error::Internal(_) => 70,
         _ => 75,
@@ -191,7 +230,7 @@ fn exit_code(error: &Error) -> u8 {
 pub fn json(result: &Result<Delivery, Error>, known: &[String], reply: Option<&Reply>) -> String {
     let (delivery, error) = match result {
         Ok(delivery) => (Some(delivery), None),
-        Err(e) => (e.delivery(), Some(e.to_string())),
+        Err(e) => (e.delivery(), Some(text(e))),
     };
     let one = |address: &str, outcome, reply| {
         let (address, outcome, reply) = (quoted(Some(address)), name(outcome), quoted(reply));
@@ -236,4 +275,38 @@ fn quoted(text: Option<impl ToString>) -> String {
         }
     }
     json + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_host_that_does_not_exist_is_a_permanent_error() {
+        let code = |text: &str| {
+            let text = format!("failed to lookup address information: {text}");
+            exit_code(&Error::Resolve { host: "h".to_owned(), source: io::Error::other(text) })
+        };
+        for text in
+            ["Name or service not known", "No address associated with hostname", "Name does not resolve"]
+        {
+            assert_eq!(code(text), 68, "{text}");
+        }
+        for text in
+            ["Temporary failure in name resolution", "Try again", "System error", "Name or service expected"]
+        {
+            assert_eq!(code(text), 75, "{text}");
+        }
+        let timeout = Error::Resolve { host: "h".to_owned(), source: io::ErrorKind::TimedOut.into() };
+        assert_eq!(exit_code(&timeout), 75);
+    }
+
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
+    #[test]
+    fn errors_of_the_library_name_the_program_s_settings() {
+        let source = "no CA certificate was found on this system, and no ca_certificate was set";
+        let text = text(&Error::Tls { source: source.into() });
+        assert!(text.ends_with("on this system, and neither ca-file nor --cafile was set"), "{text}");
+        assert!(text.contains("no CA certificate was found on this system"), "{text}");
+    }
 }

@@ -3,7 +3,7 @@
 use postino::{Delivery, Error, Mail};
 
 use crate::{
-    accounts::{Account, Login, Server, Trouble},
+    accounts::{Account, HAS_TLS, Login, Server, Trouble},
     config::Config,
     id::new_id,
     message::Message,
@@ -44,10 +44,10 @@ macro_rules! builder {
         if let Some(proxy) = &server.proxy {
             builder = builder.proxy(proxy);
         }
-        if let Some(ca) = &server.ca {
-            builder = builder.ca_certificate(ca);
+        if let Some(ca) = server.ca.as_ref().filter(|_| HAS_TLS) {
+            builder = builder.ca_certificate(&ca.certificates).system_roots(!server.has_no_system_cas);
         }
-        if let Some(pair) = &server.client_certificate {
+        if let Some(pair) = server.client_certificate.as_ref().filter(|_| HAS_TLS) {
             builder = builder.client_certificate(&pair.chain, &pair.key);
         }
         builder = match &server.login {
@@ -74,8 +74,7 @@ impl Submitter {
         let mut id = new_id();
         let mut relay = String::new();
         let report = match self.send(options, message, &mut relay) {
-            Ok(Sent::Once(result)) => Report::new(options, result.map_err(Trouble::Smtp)),
-            Ok(Sent::Spooled(report)) => report,
+            Ok(report) => report,
             Err(trouble) => Report::new(options, Err(trouble)),
         };
         if let Some(spooled) = &report.spooled {
@@ -97,7 +96,7 @@ impl Submitter {
         options: &Options,
         message: &mut Message<'_>,
         relay: &mut String,
-    ) -> Result<Sent, Trouble> {
+    ) -> Result<Report, Trouble> {
         let sender = message.sender();
         let account = self.config.choose(options.account.as_deref(), sender.ok().flatten().as_ref())?;
         let spool = Queue::open(&self.config)?;
@@ -107,8 +106,8 @@ impl Submitter {
         let send = Sender::new(options, &server)?;
         message.prepare(&account)?;
         match spool {
-            None => Ok(Sent::Once(send.send(message))),
-            Some(spool) => spool.submit(options, &account, message, send).map(Sent::Spooled),
+            None => Ok(Report::new(options, send.send(message))),
+            Some(spool) => spool.submit(options, &account, message, send),
         }
     }
 
@@ -117,36 +116,36 @@ impl Submitter {
     }
 }
 
-/// How a message was sent.
-enum Sent {
-    /// Directly.
-    Once(Result<Delivery, Error>),
-    /// By way of the spool.
-    Spooled(Report),
+/// Sends one message to a server.
+pub struct Sender<'s> {
+    client: Client,
+    server: &'s Server,
 }
 
-/// One of the two clients, ready to send one message.
-pub enum Sender {
+/// One of the two clients.
+enum Client {
     Blocking(postino::Builder),
     #[cfg(feature = "async")]
     Async(postino::aio::Builder),
 }
 
-impl Sender {
-    pub fn new(options: &Options, server: &Server) -> Result<Sender, Error> {
+impl<'s> Sender<'s> {
+    pub fn new(options: &Options, server: &'s Server) -> Result<Sender<'s>, Error> {
         #[cfg(feature = "async")]
         if options.is_async {
-            return Ok(Sender::Async(builder!(postino::aio::Client, options, server)));
+            let client = Client::Async(builder!(postino::aio::Client, options, server));
+            return Ok(Sender { client, server });
         }
-        Ok(Sender::Blocking(builder(options, server)?))
+        Ok(Sender { client: Client::Blocking(builder(options, server)?), server })
     }
 
-    pub fn send(self, mail: &impl Mail) -> Result<Delivery, Error> {
-        match self {
-            Sender::Blocking(builder) => builder.send(mail),
+    pub fn send(self, mail: &impl Mail) -> Result<Delivery, Trouble> {
+        let result = match self.client {
+            Client::Blocking(builder) => builder.send(mail),
             #[cfg(feature = "async")]
-            Sender::Async(builder) => smol::block_on(builder.send(mail)),
-        }
+            Client::Async(builder) => smol::block_on(builder.send(mail)),
+        };
+        result.map_err(|e| self.server.trouble(e))
     }
 }
 

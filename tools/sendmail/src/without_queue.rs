@@ -21,12 +21,16 @@ impl Queue {
         if config.spool.folder.is_some() { Err(missing()) } else { Ok(None) }
     }
 
+    pub fn summary(&self) -> Result<String, Failure> {
+        match self.0 {}
+    }
+
     pub fn submit(
         self,
         _options: &Options,
         _account: &Account,
         _message: &Message<'_>,
-        _sender: Sender,
+        _sender: Sender<'_>,
     ) -> Result<Report, Trouble> {
         match self.0 {}
     }
@@ -36,11 +40,11 @@ pub fn run(_submitter: &mut Submitter, _options: &Options, _local: &Local) -> Re
     Err(missing())
 }
 
-pub fn list(_submitter: &Submitter) -> Result<u8, Failure> {
+pub fn list(_submitter: &mut Submitter) -> Result<u8, Failure> {
     Err(missing())
 }
 
-pub fn change(_submitter: &Submitter, _options: &Options) -> Result<u8, Failure> {
+pub fn change(_submitter: &mut Submitter, _options: &Options) -> Result<u8, Failure> {
     Err(missing())
 }
 

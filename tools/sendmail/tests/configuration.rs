@@ -2,9 +2,11 @@
 
 mod world;
 
-use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use world::{Done, Sink, World, finish};
+
+const HAS_TLS: bool = cfg!(any(feature = "native-tls", feature = "rustls"));
 
 const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
 
@@ -128,6 +130,7 @@ fn errors_name_the_file_and_the_line() {
         ("url = \"smtp://u:hunter2@h:x\"\n", "line 1: invalid URL: its port"),
         ("url = 25\n", "line 1: expected a text in quotes"),
         ("timeout = \"soon\"\n", "line 1: expected seconds"),
+        ("system-cas = \"no\"\n", "line 1: expected true or false"),
         ("domain = \"a b\"\n", "line 1: not a domain"),
         ("from = \"a b@c\"\n", "line 1: "),
         ("aliases = \"aliases\"\n", "line 1: not an absolute path"),
@@ -244,6 +247,61 @@ fn check_connects_and_logs_in() {
     assert!(!done.out.contains("hunter2") && sink.take().is_empty());
     world.user("url = \"smtp://127.0.0.1:1\"\n");
     fails(&world.run(&["--check"], b""), 75, "could not connect");
+}
+
+#[test]
+fn check_shows_where_mail_to_root_goes_and_the_spool() {
+    let (world, sink) = (World::new(), Sink::start());
+    let aliases = world.write("etc/aliases", "root: admin@example.net, tess\n");
+    let spool = world.root.join("spool");
+    let configure = |spool: &Path| {
+        world.system(&format!("url = \"{}\"\nspool = \"{}\"\n", sink.url(), spool.display()));
+    };
+    configure(&spool);
+    let done = world.run(&["--check"], b"");
+    is_sent(&done);
+    for line in [
+        format!("aliases: {}: 1 alias, read for each message", aliases.display()),
+        "mail to root: admin@example.net, tess@host.example.org".to_owned(),
+        format!("spool: {} (0 messages)", spool.display()),
+        "login: none configured".to_owned(),
+    ] {
+        assert!(done.out.lines().any(|found| found == line), "{line} is not in {}", done.out);
+    }
+
+    // What is wrong with them is reported, and the server is checked nevertheless.
+    configure(&aliases.join("spool"));
+    let done = world.run(&["--check"], b"");
+    fails(&done, 75, "etc/aliases/spool: Not a directory");
+    assert!(done.out.contains("\nlogin: none configured\n"), "{done:?}");
+    world.system(&format!("url = \"{}\"\n", sink.url()));
+    world.write("etc/aliases", "root: |/bin/cat\n");
+    let done = world.run(&["--check"], b"");
+    fails(&done, 78, "etc/aliases, line 1: commands, files");
+    assert!(done.out.contains("\nspool: none\n"), "{done:?}");
+}
+
+#[test]
+fn errors_in_a_ca_file_name_it() {
+    let world = World::new();
+    let bad = world.write("bad.pem", "nonsense");
+    let bad = bad.display();
+    world.user(&format!("url = \"smtp://127.0.0.1:1\"\nca-file = \"{bad}\"\n"));
+    if HAS_TLS {
+        for args in ["b@example.org", "--check"] {
+            fails(
+                &world.run(&[args], HI),
+                78,
+                &format!(" {bad}: the CA certificate is invalid: neither PEM nor DER"),
+            );
+        }
+    }
+    world.user(&format!("ca-file = \"{bad}\"\nsystem-cas = false\n[account.a]\nurl = \"smtp://h\"\n"));
+    assert!(world.run(&["--print-config"], b"").out.contains("\nsystem-cas = false\n"));
+    world.user("url = \"smtp://127.0.0.1:1\"\nsystem-cas = false\n");
+    let (code, why) =
+        if HAS_TLS { (78, "system-cas = false needs a file with certificate") } else { (64, "without TLS") };
+    fails(&world.run(&["b@example.org"], HI), code, why);
 }
 
 // What is added.
@@ -396,7 +454,7 @@ fn one_argument_can_hold_several_recipients() {
 fn names_and_options_choose_the_mode() {
     let world = World::new();
     world.write("etc/aliases", "root: admin@example.org\n");
-    for (name, code, text) in [("mailq", 0, "there is no spool"), ("newaliases", 0, "aliases: 1 aliases")] {
+    for (name, code, text) in [("mailq", 0, "there is no spool"), ("newaliases", 0, "aliases: 1 alias,")] {
         let link = world.root.join(name);
         std::os::unix::fs::symlink(world::PROGRAM, &link).unwrap();
         let mut command = std::process::Command::new(&link);
@@ -406,6 +464,17 @@ fn names_and_options_choose_the_mode() {
     }
     world.write("etc/aliases", "root\n");
     fails(&world.run(&["-bi"], b""), 78, "etc/aliases, line 1: expected NAME: ADDRESS");
+    let text = "ok: a@example.org\nprog: |/bin/cat\nbad: a@b@c, x@example.org\nloop: Loop\nuser: prog\n";
+    world.write("etc/aliases", text);
+    let done = world.run(&["-bi"], b"");
+    assert!(done.code == Some(78) && done.out.contains("etc/aliases: 5 aliases,"), "{done:?}");
+    let lines: Vec<_> = done.err.lines().filter_map(|line| line.split_once("etc/aliases, ")).collect();
+    let lines: Vec<_> = lines.iter().map(|(_, what)| &what[..what.len().min(16)]).collect();
+    assert_eq!(
+        lines,
+        ["line 2: commands", "line 3: invalid ", "line 4: alias lo", "line 2: commands"],
+        "{done:?}"
+    );
     let version = world.run(&["--version"], b"");
     assert_eq!(version.out, concat!("postino-sendmail ", env!("CARGO_PKG_VERSION"), "\n"));
 }
@@ -518,7 +587,7 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
         [account.\"base\"]\nurl = \"smtp://mail.example.org:587?tls=required\"\nuser = \"joe\"\n\
         password = \"hunter 2\\\\\"\nfrom = \"joe@example.org\"\ntimeout = 30\n\n\
         [account.\"other\"]\nurl = \"smtps://[::1]:465\"\nauth = \"SCRAM-SHA-256\"\nuser = \"joe\"\n\
-        password-command = [\"sh\", \"-c\", \"pass show \\\"mail\\\"\"]\nca-file = \"~/ca.pem\" # and the authorities of the system\n\
+        password-command = [\"sh\", \"-c\", \"pass show \\\"mail\\\"\"]\nca-file = \"~/ca.pem\"\nsystem-cas = false\n\
         senders = [\"@example.net\"]\nhello-name = \"box.example\"\ntimeout = 30\n\
         # not supported: tls_fingerprint 01:23\n# not supported: set_from_header on\n\n\
         [account.\"plain\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n\n\
@@ -528,7 +597,7 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
     assert_eq!((done.code, done.out, &*done.err), (Some(0), expected.clone(), ""));
 
     // It is a valid configuration, and the one that it says. Without TLS, `?tls=required` is an error.
-    if cfg!(any(feature = "native-tls", feature = "rustls")) {
+    if HAS_TLS {
         world.user(&expected.replace("log = \"~/.msmtp.log\"", "log = \"none\""));
         is_sent(&world.run(&["-f", "a@example.org", "-a", "plain", "b@example.org"], HI));
         assert_eq!((sink.one().auth.as_str(), world.run(&["--print-config"], b"").code), ("", Some(0)));

@@ -847,6 +847,9 @@ fn an_invalid_ca_file_is_a_usage_error() {
     for path in ["/nowhere/at/all", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
         let done = run(&[&["--cafile", path], ARGS].concat(), HI);
         assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{}", done.err);
+        let has_tls = cfg!(any(feature = "native-tls", feature = "rustls"));
+        let why = if has_tls { format!("{path}: ") } else { "without TLS".to_owned() };
+        assert!(done.err.contains(&why), "{}", done.err);
     }
 }
 
@@ -855,6 +858,33 @@ fn an_unknown_host_exits_with_68() {
     // An interface that does not exist, so that no name server is asked.
     let done = run(&[&["-s", "smtp://[fe80::1%nowhere]"], ARGS].concat(), HI);
     assert_eq!((done.code, done.err.lines().count()), (Some(68), 1), "{}", done.err);
+}
+
+/// In a new network namespace no name server can be reached. Services that look up names over a Unix socket are not asked.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_server_that_cannot_be_reached_exits_with_75() {
+    let only_dns = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nsswitch-{}", std::process::id()));
+    fs::write(&only_dns, "hosts: dns\n").unwrap();
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--net", "--mount", "sh", "-c"]);
+        command.arg("[ ! -e /etc/nsswitch.conf ] || mount --bind \"$0\" /etc/nsswitch.conf && exec \"$@\"");
+        command.arg(&only_dns);
+        command
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        drop(writeln!(std::io::stderr(), "SKIPPED: this test needs unshare, and user namespaces"));
+        return;
+    }
+    let mut command = unshare();
+    command.args([PROGRAM, "-s", "smtp://mail.example.org", "b@example.org"]);
+    command.env("POSTINO_ROOT", "/dev/null/nowhere").env("HOME", "/dev/null/nowhere");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let done = finish(command.spawn().unwrap(), HI);
+    fs::remove_file(only_dns).unwrap();
+    assert_eq!(done.code, Some(75), "{done:?}");
+    assert!(done.err.contains("could not resolve mail.example.org"), "{done:?}");
 }
 
 #[test]
@@ -1301,6 +1331,44 @@ mod tls {
             let done = run(&[&url, args, ARGS].concat(), HI);
             assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{args:?} {done:?}");
         }
+    }
+
+    #[test]
+    fn without_the_system_s_authorities_only_those_of_the_file_are_trusted() {
+        let accepts = format!("-- tls good\n{}", taking("SIZE", " SIZE=63"));
+        let other = certs!("self-signed.pem");
+        for (script, args, code) in [
+            (&*accepts, &[][..], 0),
+            (&*accepts, &["--cafile", other], 0),
+            (&*accepts, &["--no-system-cas", "--cafile", certs!("ca.pem")], 0),
+            ("-- no tls good", &["--no-system-cas", "--cafile", other], 77),
+        ] {
+            let server = support::Server::playing(script);
+            let url = format!("smtps://127.0.0.1:{}", server.port());
+            let mut command = program();
+            command.args(["-s", &url, "b@example.org"]).args(NAME).args(args);
+            command.env("SSL_CERT_FILE", certs!("ca.pem")); // the only authority of the system
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let done = finish(command.spawn().unwrap(), HI);
+            assert_eq!(done.code, Some(code), "{args:?}: {done:?}");
+            drop(server.outcome());
+        }
+        let done = run(&["-s", "smtps://127.0.0.1:1", "--no-system-cas", "b@example.org"], HI);
+        assert!(done.code == Some(64) && done.err.contains("--no-system-cas needs a file"), "{done:?}");
+    }
+
+    #[test]
+    fn errors_name_the_program_s_settings_and_not_the_library_s() {
+        let server = support::Server::playing("-- no tls good");
+        let url = format!("smtps://127.0.0.1:{}", server.port());
+        let done = run(&["-s", &url, "--json", "b@example.org"], HI);
+        assert_eq!(done.code, Some(77), "{done:?}");
+        for text in [&done.out, &done.err] {
+            assert!(text.contains("is not trusted: ") && text.contains("use ca-file or --cafile"), "{text}");
+            assert!(!text.contains("Builder"), "{text}");
+        }
+        let done = run(&["-s", "smtp+unix:/run/smtp?tls=required", "b@example.org"], HI);
+        assert!(done.code == Some(64) && !done.err.contains("Builder"), "{done:?}");
     }
 
     #[test]

@@ -281,6 +281,17 @@ fn users_share_the_spool_and_see_only_their_own_messages() {
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, GROUP, 0o2770));
     }
 
+    // As if root had created them before the program was set-group-ID.
+    let change_group = |group: u32| {
+        let output = Command::new("chgrp").arg("-R").arg(group.to_string()).arg(&spool).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    change_group(0);
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    let why = "Permission denied (os error 13) (if it was created before the program was set-group-ID,";
+    assert!(done.code == Some(75) && done.err.contains(why) && done.err.contains("chgrp -R"), "{done:?}");
+    change_group(GROUP);
+
     for user in [NOBODY, DAEMON] {
         let done = installed.run_as(user, &["-f", "a@example.org", "b@example.org"]);
         assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
@@ -347,7 +358,7 @@ fn a_user_s_own_spool_is_not_open_to_the_group() {
     let file = fs::read_dir(home.join("spool/queue")).unwrap().next().unwrap().unwrap();
     assert_eq!((file.metadata().unwrap().uid(), file.metadata().unwrap().gid()), (NOBODY, NOBODY));
     let done = installed.run(&["-q"]);
-    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    assert_eq!((done.code, &*done.err), (Some(75), ""), "{done:?}");
     let list = installed.run(&["-bp"]).out;
     assert!(list.contains("tried 2 times") && list.ends_with("Total requests: 1\n"), "{list}");
 
@@ -361,4 +372,23 @@ fn a_user_s_own_spool_is_not_open_to_the_group() {
     installed.user(&format!("url = \"smtp://127.0.0.1:1\"\nspool = \"{}\"\n", closed.display()));
     let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
     assert!(done.code == Some(75) && done.err.contains("Permission denied"), "{done:?}");
+}
+
+/// Without the key `spool`, the spool of `--queue` is that of the system, which a user without the group cannot read.
+#[test]
+fn a_spool_that_the_user_cannot_read_is_not_there() {
+    let Some(installed) = Installed::new("") else { return };
+    let spool = installed.folder.join("var/spool/postino");
+    fs::create_dir_all(&spool).unwrap();
+    fs::set_permissions(&spool, fs::Permissions::from_mode(0o700)).unwrap();
+    let program = installed.folder.join("sendmail");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let conf = installed.write("other.conf", "", 0, 0, 0o644);
+    let root = format!("POSTINO_ROOT={}", installed.folder.display());
+    let args = [&*root, program.to_str().unwrap(), "-C", conf.to_str().unwrap(), "-bp"];
+    let done = finish(installed.command("env", &args), b"");
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    assert!(done.out.starts_with("Mail queue is empty (there is no spool)\n"), "{done:?}");
+    let done = finish(installed.command_as(ROOT, "env", &args), b"");
+    assert!(done.code == Some(0) && done.out.starts_with("Mail queue is empty\n"), "{done:?}");
 }

@@ -231,7 +231,7 @@ fn messages_that_cannot_be_sent_now_are_kept_and_shown_by_mailq() {
     assert_eq!(done.code, Some(0), "{done:?}");
     let list = world.run(&["-bp"], b"");
     assert!(
-        list.out.contains("from <a@example.org>, tried 1 times") && list.out.contains("<b@example.net>"),
+        list.out.contains("from <a@example.org>, tried once,") && list.out.contains("<b@example.net>"),
         "{list:?}"
     );
 
@@ -250,6 +250,69 @@ fn queue_turns_the_spool_on() {
     let done = world.run(&["--queue", "-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
     assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
     assert_eq!(fs::read_dir(world.root.join("var/spool/postino/queue")).unwrap().count(), 1);
+
+    // The other modes find it without the option.
+    let list = world.run(&["-bp"], b"");
+    assert!(list.code == Some(0) && list.out.ends_with("\n\t\tTotal requests: 1\n"), "{list:?}");
+    let id = list.out.split(' ').next().unwrap();
+    assert_eq!(world.run(&["-q"], b"").code, Some(0), "not due");
+    assert_eq!(world.run(&["--flush"], b"").code, Some(75));
+    assert_eq!(world.run(&["--remove", id], b"").code, Some(0));
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
+}
+
+/// Serves sessions that refuse the login. Returns the port.
+fn refusing_the_login() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let socket = socket.unwrap();
+            let mut out = &socket;
+            out.write_all(b"220 localhost\r\n").unwrap();
+            for line in BufReader::new(&socket).lines().map_while(Result::ok) {
+                let reply = match &line[..4] {
+                    "EHLO" => "250-localhost\r\n250 AUTH PLAIN",
+                    "AUTH" => "535 5.7.8 wrong password",
+                    _ => "221 bye",
+                };
+                out.write_all(format!("{reply}\r\n").as_bytes()).unwrap();
+            }
+        }
+    });
+    port
+}
+
+/// Cron sends what a job prints by mail, which would go into the spool.
+#[test]
+fn a_run_that_sends_nothing_exits_with_75_and_only_flush_says_why() {
+    let world = World::new();
+    for (port, why) in
+        [(1, "could not connect to 127.0.0.1:1"), (refusing_the_login(), "535 5.7.8 wrong password")]
+    {
+        configure(&world, port);
+        let config = fs::read_to_string(world.root.join("etc/postino.conf")).unwrap();
+        world.system(&format!("{config}user = \"u\"\npassword = \"hunter2\"\n"));
+        for _ in 0..2 {
+            let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+            assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+        }
+        let done = world.run(&["-q"], b"");
+        assert_eq!((done.code, &*done.out, &*done.err), (Some(75), "", ""));
+        let done = world.run(&["--flush"], b"");
+        assert_eq!((done.code, &*done.out, done.err.lines().count()), (Some(75), "", 1), "{done:?}");
+        assert!(done.err.contains(why), "{done:?}");
+    }
+
+    // The server can be reached, and wants one message later.
+    fs::remove_dir_all(world.root.join("spool")).unwrap();
+    let sink = Sink::start();
+    configure(&world, sink.port);
+    assert_eq!(world.run(&["-f", "a@example.org", "b@later.example"], b"Subject: x\n\n").code, Some(0));
+    let done = world.run(&["-q"], b"");
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "", ""));
+    let done = world.run(&["--flush"], b"");
+    assert!(done.code == Some(0) && done.err.contains("450 4.2.0 later"), "{done:?}");
 }
 
 /// monitoring-plugins' `check_mailq` fails if the exit code is not 0, and counts by this line.
@@ -276,8 +339,8 @@ fn without_a_spool_its_options_are_an_error() {
     for args in [&["-q"][..], &["--resend", "X"]] {
         let done = world.run(args, b"");
         assert_eq!(
-            (done.code, done.err.contains("there is no spool")),
-            (Some(78), true),
+            (done.code, done.err.contains("there is no spool"), done.err.contains("--queue")),
+            (Some(78), true, true),
             "{args:?}: {done:?}"
         );
     }

@@ -19,6 +19,7 @@ use crate::{
     duration,
     failure::Failure,
     paths::{Paths, read_small},
+    report,
     secret::Secret,
 };
 
@@ -144,6 +145,7 @@ impl<'t> Reader<'t> {
             "auth" => account.auth = Some(self.string(value)?.to_ascii_uppercase()),
             "proxy" => account.proxy = Some(self.proxy(value)?),
             "ca-file" => account.ca_file = Some(self.path(value)?),
+            "system-cas" => account.system_cas = Some(self.switch(value)?),
             "client-certificate" => account.certificate = Some(self.path(value)?),
             "client-key" => account.key = Some(self.path(value)?),
             "from" => account.from = Some(self.address(value)?),
@@ -218,7 +220,7 @@ impl<'t> Reader<'t> {
         let url = self.string(value)?;
         match postino::Client::from_url(&url) {
             Ok(_) => Ok(url),
-            Err(e) => Err(self.error(&value.span(), e)),
+            Err(e) => Err(self.error(&value.span(), report::text(&e))),
         }
     }
 
@@ -284,6 +286,10 @@ impl<'t> Reader<'t> {
             Some(list) => list.iter().map(|value| self.string(value)).collect(),
             None => Ok(vec![self.string(value)?]),
         }
+    }
+
+    fn switch(&self, value: &Value<'t>) -> Result<bool, Failure> {
+        value.get_ref().as_bool().ok_or_else(|| self.error(&value.span(), "expected true or false"))
     }
 
     fn count(&self, value: &Value<'t>) -> Result<u64, Failure> {

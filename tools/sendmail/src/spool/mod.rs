@@ -43,7 +43,7 @@ pub use self::{
     bounce::bounce,
     entry::{Entry, Request},
     record::{Fate, State},
-    run::{Runner, Waits, outcomes},
+    run::{Runner, Waits, is_about_server, outcomes},
 };
 
 /// Files in `tmp` that nobody has locked are removed after this time: their process was killed.

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fs, io, time::Duration};
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
 use super::{Entry, Fate, ID_LENGTH, Place, Spool, bounce, now, record::State};
+use crate::report::text;
 
 /// Minimum time between two records of how long a message has waited, in seconds: flash memory wears out by writing.
 const RECORDED: u64 = 3600;
@@ -114,10 +115,8 @@ impl Runner<'_> {
                 None => {
                     let result = (self.send)(&entry);
                     (self.report)(&entry, &result);
-                    if let Some(e) =
-                        result.as_ref().err().filter(|e| e.delivery().is_none() && !is_about_message(e))
-                    {
-                        unreachable.insert(entry.request().account.clone(), e.to_string());
+                    if let Some(e) = result.as_ref().err().filter(|e| is_about_server(e)) {
+                        unreachable.insert(entry.request().account.clone(), text(e));
                     }
                     outcomes(&entry, &result, has_expired)
                 }
@@ -193,7 +192,7 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         Ok(delivery) => (Some(delivery), None),
         Err(e) => (e.delivery(), Some(e)),
     };
-    let reason = error.map(Error::to_string).unwrap_or_default();
+    let reason = error.map(text).unwrap_or_default();
     let may_be_sent = delivery.is_none() && (entry.was_read() || error.is_some_and(Error::in_doubt));
     let not_sent = || {
         if may_be_sent {
@@ -238,9 +237,9 @@ fn left(reason: &str, has_expired: bool) -> State {
     if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
 }
 
-/// Whether an error says nothing about the server and the login, so that other messages can be sent.
-fn is_about_message(error: &Error) -> bool {
-    is_hopeless(error) || matches!(error, Error::Source(_))
+/// Whether an error is about the server, the login or the settings, so that no other message can be sent, either.
+pub fn is_about_server(error: &Error) -> bool {
+    error.delivery().is_none() && !is_hopeless(error) && !matches!(error, Error::Source(_))
 }
 
 /// Whether no later attempt can send the message: it is the message or its sender that is refused. Settings, logins
