@@ -611,7 +611,9 @@ impl fmt::Display for Error {
             Error::Stopped(phase) => write!(f, "stopped {}", phase.when()),
             Error::AlreadyConnected => f.write_str("the client is already connected"),
             Error::Io { phase, source } => write!(f, "the connection failed {}: {source}", phase.when()),
-            Error::Closed(Phase::Greeting) => f.write_str("the server closed the connection before its greeting"),
+            Error::Closed(Phase::Greeting) => {
+                f.write_str("the server closed the connection before its greeting")
+            }
             Error::Closed(Phase::Body) => f.write_str("the server closed the connection during the message"),
             Error::Closed(Phase::End) => {
                 f.write_str("the server closed the connection before it replied to the message")
