@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smol::{Task, unblock};
+use smol::{Unblock, io::AsyncRead, unblock};
 
 use super::stream::Alarm;
 #[cfg(feature = "dkim")]
@@ -19,8 +19,9 @@ use crate::message::{Body, Claim, Content, Meter, source::read_once};
 
 /// Maximum size of a piece, in octets.
 const BLOCK: usize = 32 * 1024;
-/// Size of a read, in octets. It is larger than a piece, because each read is done by another thread.
-const READ: usize = 8 * BLOCK;
+/// Number of octets that are read ahead. It is larger than a piece, because waking another thread for each piece would cost
+/// more than reading.
+const AHEAD: usize = 8 * BLOCK;
 /// Maximum time to wait for more content while some of it could be written.
 const MAX_WAIT: Duration = Duration::from_millis(40);
 /// Maximum time for which content is held back, however slowly more of it arrives.
@@ -71,12 +72,12 @@ pub(super) struct Source<'m> {
     _claims: Vec<Claim>,
     /// Number of octets, of the bytes in memory or of the block, that were handed out.
     at: usize,
+    /// The reader, which reads ahead on another thread. The content is empty once it is set.
+    ahead: Option<Unblock<Polled>>,
     /// The octets that were read; empty before the first read. Its length does not change after that, because zeroing
     /// it again would cost as much as reading.
     block: Vec<u8>,
     filled: usize,
-    /// Set while the reader is on another thread. The content is empty meanwhile.
-    reading: Option<Task<Filled>>,
     #[cfg(feature = "dkim")]
     alarm: Alarm,
     /// Since when content that was handed out may have been waiting for the next piece, unwritten.
@@ -87,8 +88,22 @@ pub(super) struct Source<'m> {
     pub meter: Meter<'m>,
 }
 
-/// A reader, its block, and how much was read. `None` means that there is nothing yet.
-type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<Option<usize>>);
+/// A reader whose end is final, although [`Unblock`] reads on after it. `WouldBlock` means that there is nothing yet.
+struct Polled {
+    reader: Box<dyn Read + Send>,
+    ended: bool,
+}
+
+impl Read for Polled {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buf.is_empty() {
+            return Ok(0);
+        }
+        let n = read_once(&mut self.reader, buf)?.ok_or(io::ErrorKind::WouldBlock)?;
+        self.ended = n == 0;
+        Ok(n.min(buf.len())) // a reader can lie
+    }
+}
 
 impl<'m> Source<'m> {
     /// Creates a source from an [open] body.
@@ -98,9 +113,9 @@ impl<'m> Source<'m> {
             content,
             _claims: claims,
             at: 0,
+            ahead: None,
             block: Vec::new(),
             filled: 0,
-            reading: None,
             #[cfg(feature = "dkim")]
             alarm: Alarm::default(),
             held: None,
@@ -111,16 +126,15 @@ impl<'m> Source<'m> {
 
     /// Returns whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
-        let in_memory = matches!(self.content, Content::Bytes(_));
-        self.reading.is_none() && (in_memory || self.at < self.filled)
+        (self.ahead.is_none() && matches!(self.content, Content::Bytes(_))) || self.at < self.filled
     }
 
     /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just
     /// [read](Source::poll_fill).
     pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
-            Content::Bytes(bytes) => bytes,
-            Content::Unopened(_) | Content::Reader(_) => &self.block[..self.filled],
+            Content::Bytes(bytes) if self.ahead.is_none() => bytes,
+            _ => &self.block[..self.filled],
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
@@ -156,8 +170,8 @@ impl<'m> Source<'m> {
     /// Returns the next block, which is empty at the end. It is owned, because another thread processes it.
     #[cfg(feature = "dkim")]
     async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
-        if let (Content::Bytes(bytes), None) = (&self.content, &self.reading) {
-            let block = bytes[self.at..bytes.len().min(self.at + READ)].to_vec();
+        if let (Content::Bytes(bytes), None) = (&self.content, &self.ahead) {
+            let block = bytes[self.at..bytes.len().min(self.at + AHEAD)].to_vec();
             self.at += block.len();
             return Ok(block);
         }
@@ -176,36 +190,28 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Reads the next block, on another thread. Returns ready with false if there is nothing yet.
+    /// Takes the next block from what another thread has read. Returns ready with false if there is nothing yet.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut reading = match self.reading.take() {
-            Some(reading) => reading,
-            None => {
-                let nothing = Content::Bytes(Vec::new().into());
-                match mem::replace(&mut self.content, nothing) {
-                    Content::Reader(reader) => read(reader, mem::take(&mut self.block)),
-                    _ => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())), // never: it was opened
+        let ahead = match &mut self.ahead {
+            Some(ahead) => ahead,
+            None => match mem::replace(&mut self.content, Content::Bytes(Vec::new().into())) {
+                Content::Reader(reader) => {
+                    self.ahead.insert(Unblock::with_capacity(AHEAD, Polled { reader, ended: false }))
                 }
-            }
+                _ => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())), // never: it was opened
+            },
         };
-        let Poll::Ready((reader, block, read)) = Pin::new(&mut reading).poll(cx) else {
-            self.reading = Some(reading);
-            return Poll::Pending;
-        };
-        (self.content, self.block, self.at, self.filled) = (Content::Reader(reader), block, 0, 0);
-        let Some(filled) = read? else { return Poll::Ready(Ok(false)) };
-        self.filled = filled.min(self.block.len()); // a reader can lie
-        if filled > 0 {
+        (self.at, self.filled) = (0, 0);
+        self.block.resize(AHEAD, 0);
+        let Poll::Ready(read) = Pin::new(ahead).poll_read(cx, &mut self.block) else { return Poll::Pending };
+        match read {
+            Ok(filled) => self.filled = filled,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Ready(Ok(false)),
+            Err(e) => return Poll::Ready(Err(e)),
+        }
+        if self.filled > 0 {
             self.held.get_or_insert_with(Instant::now);
         }
         Poll::Ready(Ok(true))
     }
-}
-
-fn read(mut reader: Box<dyn Read + Send>, mut block: Vec<u8>) -> Task<Filled> {
-    unblock(move || {
-        block.resize(READ, 0);
-        let read = read_once(&mut reader, &mut block);
-        (reader, block, read)
-    })
 }
