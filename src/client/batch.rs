@@ -338,8 +338,29 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let place = self.place_of(self.machine.answered);
         self.machine.answered += 1;
         let Some(at) = place else { return };
-        let Entry::Under { letter, parts, .. } = &mut self.ledger.entries[at] else { return }; // never: `place_of` has found one
-        let (letter, parts) = (letter.take(), parts.take());
+        let entry = &mut self.ledger.entries[at];
+        let Entry::Under { letter, parts, .. } = entry else { return }; // never: `place_of` has found one
+        let is_whole = parts.is_none() && letter.as_ref().is_none_or(|letter| letter.parts.is_none());
+        if is_whole && result.as_ref().is_ok_and(|delivery| !delivery.goes_again()) {
+            *entry = Entry::Done(result); // the usual case
+        } else {
+            let (letter, parts) = (letter.take(), parts.take());
+            self.settle_otherwise(at, letter, parts, result, ended);
+        }
+        while matches!(self.ledger.entries.get(self.ledger.settled), Some(Entry::Done(_))) {
+            self.ledger.settled += 1;
+        }
+    }
+
+    /// Records the result of a message that may be sent again, or that takes several transactions.
+    fn settle_otherwise(
+        &mut self,
+        at: usize,
+        letter: Option<Letter<M>>,
+        parts: Option<Box<Parts>>,
+        mut result: Result<Delivery, Error>,
+        ended: bool,
+    ) {
         if let Some(parts) = parts {
             result = end_of(*parts, result);
         }
@@ -349,9 +370,6 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         if let Entry::Done(result) = &self.ledger.entries[at] {
             self.line = self.line.after(result);
-        }
-        while matches!(self.ledger.entries.get(self.ledger.settled), Some(Entry::Done(_))) {
-            self.ledger.settled += 1;
         }
     }
 
