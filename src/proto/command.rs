@@ -324,6 +324,16 @@ impl Outbox {
         done
     }
 
+    /// Adds all of the content for DATA, and leaves `content` empty. Nothing is copied if the outbox is empty.
+    pub(crate) fn put_whole(&mut self, content: &mut Vec<u8>) {
+        self.content = self.content.saturating_add(content.len() as u64);
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, content);
+        } else {
+            self.bytes.append(content);
+        }
+    }
+
     /// Adds a chunk after its BDAT command, and leaves `chunk` empty.
     pub(crate) fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
         self.bytes.append(chunk);
@@ -510,9 +520,9 @@ pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
         // Without options, these lines are never too long.
         Command::Mail(_, _, []) | Command::Rcpt(_, []) => Ok(()),
         _ => {
-            let mut line = Vec::new();
-            encode(command, &mut line);
-            check_length(line.len() + CRLF.len())
+            let mut out = Outbox::default();
+            out.put(command);
+            check_length(out.unsent().len())
         }
     }
 }

@@ -565,7 +565,7 @@ impl Transactions {
             self.end(out, Command::Bdat(content.len(), true));
             out.put_chunk(&mut content);
         } else {
-            out.put_content(|out| out.extend_from_slice(&content));
+            out.put_whole(&mut content);
             self.end(out, Command::Dot);
         }
         self.ended(out);
