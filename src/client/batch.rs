@@ -325,10 +325,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Returns the position in the ledger of the message that has this number in the machine.
     fn place_of(&self, wanted: usize) -> Option<usize> {
         // It is usually the first entry without a result.
-        let mut entries = self.ledger.entries.range(self.ledger.settled..);
-        let at =
-            entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
-        Some(self.ledger.settled + at)
+        let entries = &self.ledger.entries;
+        (self.ledger.settled..entries.len())
+            .find(|at| matches!(entries[*at], Entry::Under { number, .. } if number == wanted))
     }
 
     /// Records the result of the next message under way, which arrived at `now`. `ended` means that another connection
@@ -418,10 +417,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Returns the first message that has to be passed to the machine again.
     fn first_again(&mut self) -> Option<usize> {
-        let mut entries = self.ledger.entries.range(self.ledger.resume..);
-        let found = entries.position(|entry| matches!(entry, Entry::Again(..)));
-        self.ledger.resume = found.map_or(self.ledger.entries.len(), |at| self.ledger.resume + at);
-        found.map(|_| self.ledger.resume)
+        let entries = &self.ledger.entries;
+        let found = (self.ledger.resume..entries.len()).find(|at| matches!(entries[*at], Entry::Again(..)));
+        self.ledger.resume = found.unwrap_or(entries.len());
+        found
     }
 
     /// Records why no other connection could be made. The first message that waits for one reports this as its cause.
