@@ -137,8 +137,8 @@ impl Delivery {
         Delivery::new(envelope, Outcome::NotSent, Outcome::NotSent, None, Vec::new())
     }
 
-    pub(crate) fn set_again(&mut self, again: Option<Again>) {
-        self.again = again.map(Box::new);
+    pub(crate) fn set_again(&mut self, again: Again) {
+        self.again = Some(Box::new(again));
     }
 
     pub(crate) fn set_indivisible(&mut self) {
@@ -159,6 +159,11 @@ impl Delivery {
     /// Whether the whole message may be resent over another connection.
     pub(crate) fn goes_elsewhere(&self) -> bool {
         self.again.as_deref() == Some(&Again::Elsewhere)
+    }
+
+    /// Whether any part of the message may be resent at once.
+    pub(crate) fn goes_again(&self) -> bool {
+        self.again.is_some()
     }
 
     pub(crate) fn take_again(&mut self) -> Option<Again> {

@@ -393,12 +393,12 @@ impl Timed {
     /// Fails if no further read or write may be made.
     fn step(&mut self) -> io::Result<()> {
         match (self.until, self.steps.checked_sub(1)) {
-            (Some(until), _) => left(until).map(drop).map_err(try_again),
+            (Some(until), _) if Instant::now() < until => Ok(()),
             (None, Some(left)) => {
                 self.steps = left;
                 Ok(())
             }
-            (None, None) => Err(ErrorKind::WouldBlock.into()),
+            (Some(_), _) | (None, None) => Err(ErrorKind::WouldBlock.into()),
         }
     }
 

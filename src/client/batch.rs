@@ -325,10 +325,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Returns the position in the ledger of the message that has this number in the machine.
     fn place_of(&self, wanted: usize) -> Option<usize> {
         // It is usually the first entry without a result.
-        let mut entries = self.ledger.entries.range(self.ledger.settled..);
-        let at =
-            entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
-        Some(self.ledger.settled + at)
+        let entries = &self.ledger.entries;
+        (self.ledger.settled..entries.len())
+            .find(|at| matches!(entries[*at], Entry::Under { number, .. } if number == wanted))
     }
 
     /// Records the result of the next message under way, which arrived at `now`. `ended` means that another connection
@@ -338,8 +337,29 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let place = self.place_of(self.machine.answered);
         self.machine.answered += 1;
         let Some(at) = place else { return };
-        let Entry::Under { letter, parts, .. } = &mut self.ledger.entries[at] else { return }; // never: `place_of` has found one
-        let (letter, parts) = (letter.take(), parts.take());
+        let entry = &mut self.ledger.entries[at];
+        let Entry::Under { letter, parts, .. } = entry else { return }; // never: `place_of` has found one
+        let is_whole = parts.is_none() && letter.as_ref().is_none_or(|letter| letter.parts.is_none());
+        if is_whole && result.as_ref().is_ok_and(|delivery| !delivery.goes_again()) {
+            *entry = Entry::Done(result); // the usual case
+        } else {
+            let (letter, parts) = (letter.take(), parts.take());
+            self.settle_otherwise(at, letter, parts, result, ended);
+        }
+        while matches!(self.ledger.entries.get(self.ledger.settled), Some(Entry::Done(_))) {
+            self.ledger.settled += 1;
+        }
+    }
+
+    /// Records the result of a message that may be sent again, or that takes several transactions.
+    fn settle_otherwise(
+        &mut self,
+        at: usize,
+        letter: Option<Letter<M>>,
+        parts: Option<Box<Parts>>,
+        mut result: Result<Delivery, Error>,
+        ended: bool,
+    ) {
         if let Some(parts) = parts {
             result = end_of(*parts, result);
         }
@@ -349,9 +369,6 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         if let Entry::Done(result) = &self.ledger.entries[at] {
             self.line = self.line.after(result);
-        }
-        while matches!(self.ledger.entries.get(self.ledger.settled), Some(Entry::Done(_))) {
-            self.ledger.settled += 1;
         }
     }
 
@@ -400,10 +417,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Returns the first message that has to be passed to the machine again.
     fn first_again(&mut self) -> Option<usize> {
-        let mut entries = self.ledger.entries.range(self.ledger.resume..);
-        let found = entries.position(|entry| matches!(entry, Entry::Again(..)));
-        self.ledger.resume = found.map_or(self.ledger.entries.len(), |at| self.ledger.resume + at);
-        found.map(|_| self.ledger.resume)
+        let entries = &self.ledger.entries;
+        let found = (self.ledger.resume..entries.len()).find(|at| matches!(entries[*at], Entry::Again(..)));
+        self.ledger.resume = found.unwrap_or(entries.len());
+        found
     }
 
     /// Records why no other connection could be made. The first message that waits for one reports this as its cause.

@@ -23,8 +23,8 @@ pub(super) struct Link {
     pub pace: Pace,
     /// The longest time that a reply to EHLO, or to an envelope, has taken.
     pub slowest: Duration,
-    /// The time of the last read, if it took everything that had arrived.
-    pub drained: Option<Instant>,
+    /// Until when hardly anything can have arrived, if the last read took everything that had.
+    pub drained_until: Option<Instant>,
     /// Number of messages that were begun on this connection.
     pub begun: u64,
     /// The observer to notify when the connection is closed, and the time at which the connection was made.
@@ -58,7 +58,7 @@ impl Link {
             out: Outbox::default(),
             pace: Pace::default(),
             slowest: Duration::ZERO,
-            drained: None,
+            drained_until: None,
             begun: 0,
             observed: None,
         }

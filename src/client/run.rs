@@ -246,8 +246,8 @@ impl Link {
     async fn write(&mut self, call: &Call, phase: Phase, until: Instant) -> Result<bool, Error> {
         // While no reply is outstanding, the server has no reason to send anything. If it does, that must not be taken
         // for the reply to what is written now.
-        let drained = self.drained.take().filter(|_| call.kind == Kind::Batch);
-        let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < DRAIN_GRACE);
+        let drained = self.drained_until.take().filter(|_| call.kind == Kind::Batch);
+        let drained = || self.inbox.is_empty() && drained.is_some_and(|until| Instant::now() < until);
         if self.out.due() == 0 && !drained() {
             let partial = !self.inbox.is_empty();
             if self.listen(phase)? > 0 {
@@ -301,7 +301,7 @@ impl Link {
                 }
                 // A read that leaves room has taken everything that had arrived. TLS returns one record at a time.
                 let drained = call.kind == Kind::Batch && n < most && !self.stream.is_encrypted();
-                self.drained = drained.then(Instant::now);
+                self.drained_until = drained.then(|| later(Instant::now(), DRAIN_GRACE));
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),

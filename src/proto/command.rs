@@ -324,6 +324,16 @@ impl Outbox {
         done
     }
 
+    /// Adds all of the content for DATA, and leaves `content` empty. Nothing is copied if the outbox is empty.
+    pub(crate) fn put_whole(&mut self, content: &mut Vec<u8>) {
+        self.content = self.content.saturating_add(content.len() as u64);
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, content);
+        } else {
+            self.bytes.append(content);
+        }
+    }
+
     /// Adds a chunk after its BDAT command, and leaves `chunk` empty.
     pub(crate) fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
         self.bytes.append(chunk);
@@ -509,12 +519,17 @@ pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
     match command {
         // Without options, these lines are never too long.
         Command::Mail(_, _, []) | Command::Rcpt(_, []) => Ok(()),
-        _ => {
-            let mut line = Vec::new();
-            encode(command, &mut line);
-            check_length(line.len() + CRLF.len())
-        }
+        _ => check_length(length(command)),
     }
+}
+
+/// Returns the length of a command in octets, with its line ending. Kept out of line, because few envelopes have
+/// options.
+#[cold]
+fn length(command: Command<'_>) -> usize {
+    let mut out = Outbox::default();
+    out.put(command);
+    out.unsent().len()
 }
 
 fn check_length(octets: usize) -> Result<(), Error> {

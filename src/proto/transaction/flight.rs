@@ -1,7 +1,11 @@
 //! One message on its way: what has been sent of it, which replies have arrived, and what they mean for it.
 
-use super::{MAX_REFUSALS, Options, Transaction};
-use crate::{Delivery, Error, Outcome, Phase, Reply, delivery::Again, proto::ReplyRef};
+use super::{Joining, MAX_REFUSALS, Options, Transaction};
+use crate::{
+    Delivery, Error, Outcome, Phase, Reply,
+    delivery::Again,
+    proto::{Command, Outbox, ReplyRef, verdict::Verdict},
+};
 
 /// Number of the first RCPT of a flight; see [`Flight::step`].
 const FIRST_RECIPIENT: usize = 2;
@@ -273,6 +277,47 @@ impl Flight {
             && sent_at_once
     }
 
+    /// Puts a command into `out`.
+    pub fn ask(&mut self, out: &mut Outbox, command: impl FnOnce(&Transaction) -> Command<'_>) {
+        out.put(command(&self.transaction));
+        self.replies.asked += 1;
+    }
+
+    /// Returns whether the code means that the server accepts no envelope together with the end of the previous
+    /// message. A 501 may also be about the sender.
+    pub fn is_turned_away(&self, code: u16, options: Options) -> bool {
+        let untried = options.joining == Joining::Untried;
+        self.envelope_sent != EnvelopeSent::Alone
+            && !self.is_begun()
+            && (matches!(code, 500 | 502 | 503) || untried && code == 501)
+    }
+
+    /// Takes the reply to MAIL. Returns false if it cannot answer that command.
+    pub fn on_mail(&mut self, reply: ReplyRef<'_>, verdict: Verdict, options: Options) -> bool {
+        match verdict {
+            Verdict::Done => self.answer.contradict(), // has an effect only if RSET was refused
+            Verdict::Refused => {
+                if self.is_turned_away(reply.code(), options) {
+                    self.envelope_sent = EnvelopeSent::TurnedAway;
+                }
+                self.answer.refuse(Phase::Mail, reply.keep());
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Takes the reply to RCPT for the recipient with this number. Returns false if it cannot answer that command.
+    pub fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Done if self.answer.refusal().is_some() => self.answer.contradict(),
+            Verdict::Done => self.recipients.accepted += 1,
+            Verdict::Refused => self.recipients.refuse(index, reply),
+            _ => return false,
+        }
+        true
+    }
+
     /// Notes a refusal before it is counted: the server may have read pipelined commands out of order, or may accept no
     /// more recipients (RFC 5321 §4.5.3.1.10).
     pub fn note_refusal(&mut self, number: usize, reply: ReplyRef<'_>, options: Options) {
@@ -382,8 +427,6 @@ impl Flight {
         let at_end = self.span.reply.is_some() && self.recipients.accepted > 0;
         let phase = if at_end { Phase::End } else { Phase::Recipient };
         let mut recipients = self.recipients.into_answers();
-        let first = recipients.iter().find(|(_, outcome, _)| *outcome == Outcome::Refused);
-        let first = first.and_then(|(_, _, reply)| reply.clone());
 
         let (outcome, others, reply, source) = match (self.answer, broke) {
             (Answer::Accepted(reply), broke) => {
@@ -397,6 +440,8 @@ impl Flight {
             }
             (Answer::Open, Some(why)) if !pointless => (unanswered, unanswered, closing, why),
             (Answer::Open, broke) => {
+                let first = recipients.iter().find(|(_, outcome, _)| *outcome == Outcome::Refused);
+                let first = first.and_then(|(_, _, reply)| reply.clone());
                 let source = first.map(|reply| refused(phase, reply)).or(broke);
                 let source = source.unwrap_or(Error::Internal("no recipient is left, and none was refused"));
                 (Outcome::Refused, Outcome::NotSent, None, source)

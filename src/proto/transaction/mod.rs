@@ -244,7 +244,7 @@ impl Leftover {
 }
 
 /// Stores what may be sent again in a result.
-fn mark(result: &mut Result<Delivery, Error>, again: Option<Again>) {
+fn mark(result: &mut Result<Delivery, Error>, again: Again) {
     match result {
         Ok(delivery) => delivery.set_again(again),
         Err(Error::Transaction { delivery, .. }) => delivery.set_again(again),
@@ -409,7 +409,9 @@ impl Transactions {
             // No reply has accepted any of it, not even MAIL.
             let untouched = !in_doubt && (flight.replies.heard <= 1 || flight.is_session_full());
             let mut result = flight.into_result(self.options, in_doubt, self.closing.clone(), Some(why));
-            mark(&mut result, untouched.then_some(Again::Elsewhere));
+            if untouched {
+                mark(&mut result, Again::Elsewhere);
+            }
             self.results.push_back(result);
             self.over += 1;
             why = next;
@@ -417,13 +419,6 @@ impl Transactions {
         (self.writing, self.due) = (0, 0);
         self.leftover = Leftover::maybe(self.is_open());
         self.chunk.clear();
-    }
-
-    fn ask(&mut self, out: &mut Outbox, command: impl FnOnce(&Transaction) -> Command<'_>) {
-        let flight = &mut self.flights[self.writing];
-        out.put(command(&flight.transaction));
-        flight.replies.asked += 1;
-        self.due += 1;
     }
 
     /// Returns whether the first reply to an envelope that joined the end of a message is due. If silence follows, the
@@ -539,27 +534,29 @@ impl Transactions {
         match flight.step(number, options) {
             Step::Reset => {
                 self.leftover = Leftover::Nothing;
-                self.ask(out, |_| Command::Reset);
+                flight.ask(out, |_| Command::Reset);
             }
             Step::Mail => {
                 let Transaction { parameters, is_checked, .. } = flight.transaction;
                 self.encoder = Encoder::of(parameters, options.chunking).checked(is_checked);
-                self.ask(out, |Transaction { envelope, parameters, .. }| {
+                flight.ask(out, |Transaction { envelope, parameters, .. }| {
                     Command::Mail(envelope.sender(), *parameters, envelope.mail_options())
                 });
             }
-            Step::Recipient(index) => self.ask(out, |Transaction { envelope, .. }| {
+            Step::Recipient(index) => flight.ask(out, |Transaction { envelope, .. }| {
                 Command::Rcpt(&envelope.recipients()[index], envelope.options_of(index))
             }),
-            Step::Data => self.ask(out, |_| Command::Data),
+            Step::Data => flight.ask(out, |_| Command::Data),
             // LMTP: the number of replies to a BDAT is known only once the recipients are.
             Step::Chunk | Step::End => {
                 let safe = options.joining == Joining::Works || flight.envelope_sent == EnvelopeSent::Alone;
                 if flight.transaction.ahead && safe && !options.lmtp {
                     flight.stage = Stage::Body;
                 }
+                return;
             }
         }
+        self.due += 1;
     }
 
     /// Sends all of the content at once.
@@ -568,7 +565,7 @@ impl Transactions {
             self.end(out, Command::Bdat(content.len(), true));
             out.put_chunk(&mut content);
         } else {
-            out.put_content(|out| out.extend_from_slice(&content));
+            out.put_whole(&mut content);
             self.end(out, Command::Dot);
         }
         self.ended(out);
@@ -653,7 +650,9 @@ impl Transactions {
         let (options, again) = (self.options, first.again(self.options));
         let result = self.flights.pop_front().map(|flight| flight.into_result(options, false, None, None));
         if let Some(mut result) = result {
-            mark(&mut result, again);
+            if let Some(again) = again {
+                mark(&mut result, again);
+            }
             self.results.push_back(result);
         }
     }
@@ -663,28 +662,16 @@ impl Transactions {
         self.options.pipelining
     }
 
-    /// Records what a reply to an envelope reveals about pipelining, and about the number of recipients.
-    fn note(&mut self, number: usize, step: Step, reply: ReplyRef<'_>, verdict: Verdict) {
-        let flight = &mut self.flights[0];
-        if verdict == Verdict::Refused {
-            flight.note_refusal(number, reply, self.options);
-        } else if flight.transaction.one_by_one == Some(number) {
-            // The command was refused when it was sent with others, and is accepted alone.
-            (self.options.pipelining, self.options.joining) = (false, Joining::Off);
-        } else {
-            flight.note_acceptance(step);
-        }
-    }
-
     /// Handles the reply to the RSET that an envelope begins with.
     fn on_reset(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         if verdict == Verdict::Done {
             return Ok(());
         }
-        if !self.is_turned_away(reply.code()) {
+        let options = self.options;
+        let flight = &mut self.flights[0];
+        if !flight.is_turned_away(reply.code(), options) {
             return Err(self.not_reset(reply));
         }
-        let flight = &mut self.flights[0];
         flight.envelope_sent = EnvelopeSent::TurnedAway;
         flight.answer.refuse(Phase::Reset, reply.keep());
         Ok(())
@@ -698,43 +685,6 @@ impl Transactions {
             }
             _ => self.misplaced(reply),
         }
-    }
-
-    /// Returns whether the code means that the server accepts no envelope together with the end of the previous
-    /// message. A 501 may also be about the sender.
-    fn is_turned_away(&self, code: u16) -> bool {
-        let flight = &self.flights[0];
-        let untried = self.options.joining == Joining::Untried;
-        flight.envelope_sent != EnvelopeSent::Alone
-            && !flight.is_begun()
-            && (matches!(code, 500 | 502 | 503) || untried && code == 501)
-    }
-
-    fn on_mail(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
-        let turned_away = verdict == Verdict::Refused && self.is_turned_away(reply.code());
-        let flight = &mut self.flights[0];
-        match verdict {
-            Verdict::Done => flight.answer.contradict(), // has an effect only if RSET was refused
-            Verdict::Refused => {
-                if turned_away {
-                    flight.envelope_sent = EnvelopeSent::TurnedAway;
-                }
-                flight.answer.refuse(Phase::Mail, reply.keep());
-            }
-            _ => return Err(self.misplaced(reply)),
-        }
-        Ok(())
-    }
-
-    fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
-        let flight = &mut self.flights[0];
-        match verdict {
-            Verdict::Done if flight.answer.refusal().is_some() => flight.answer.contradict(),
-            Verdict::Done => flight.recipients.accepted += 1,
-            Verdict::Refused => flight.recipients.refuse(index, reply),
-            _ => return Err(self.misplaced(reply)),
-        }
-        Ok(())
     }
 
     fn on_data(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
@@ -854,7 +804,7 @@ impl Dialogue for Transactions {
             self.leftover = Leftover::Nothing;
             return Ok(());
         }
-        let Some(first) = self.flights.front().filter(|first| !first.is_answered()) else {
+        let Some(first) = self.flights.front_mut().filter(|first| !first.is_answered()) else {
             return Err(self.on_early(reply));
         };
         let number = first.replies.heard;
@@ -874,15 +824,26 @@ impl Dialogue for Transactions {
         let of_envelope = number <= first.content_number() && (step != Step::End || options.chunking);
         self.due = self.due.saturating_sub(1);
         if of_envelope {
-            self.note(number, step, reply, verdict);
+            // What the reply reveals about pipelining, and about the number of recipients.
+            if verdict == Verdict::Refused {
+                first.note_refusal(number, reply, options);
+            } else if first.transaction.one_by_one == Some(number) {
+                // The command was refused when it was sent with others, and is accepted alone.
+                (self.options.pipelining, self.options.joining) = (false, Joining::Off);
+            } else {
+                first.note_acceptance(step);
+            }
         }
-        match step {
-            Step::Reset => self.on_reset(reply, verdict)?,
-            Step::Mail => self.on_mail(reply, verdict)?,
-            Step::Recipient(index) => self.on_recipient(index, reply, verdict)?,
-            Step::Data => self.on_data(reply, verdict)?,
-            Step::Chunk => self.on_chunk(reply, verdict)?,
-            Step::End => self.on_end(reply, verdict, out)?,
+        let is_answer = match step {
+            Step::Mail => first.on_mail(reply, verdict, options),
+            Step::Recipient(index) => first.on_recipient(index, reply, verdict),
+            Step::Reset => self.on_reset(reply, verdict).map(|()| true)?,
+            Step::Data => self.on_data(reply, verdict).map(|()| true)?,
+            Step::Chunk => self.on_chunk(reply, verdict).map(|()| true)?,
+            Step::End => self.on_end(reply, verdict, out).map(|()| true)?,
+        };
+        if !is_answer {
+            return Err(self.misplaced(reply));
         }
         // The first flight is still there: it is not settled before this reply is counted.
         let first = &mut self.flights[0];
@@ -952,7 +913,8 @@ impl Dialogue for Transactions {
     fn flush(&mut self, out: &mut Outbox) {
         if !self.chunk.is_empty() {
             let octets = self.chunk.len();
-            self.ask(out, |_| Command::Bdat(octets, false));
+            self.flights[self.writing].ask(out, |_| Command::Bdat(octets, false));
+            self.due += 1;
             out.put_chunk(&mut self.chunk);
         }
     }
