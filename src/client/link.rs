@@ -117,7 +117,7 @@ impl Link {
 
     /// Returns whether the connection is open, as far as can be told without asking the server.
     pub fn is_connected(&mut self) -> bool {
-        self.drained = None; // what is found here must be found again before the next write
+        self.drained_until = None; // what is found here must be found again before the next write
         self.is_usable() && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
     }
 
