@@ -51,7 +51,7 @@ pub enum EventKind<'e> {
     /// the attempt.
     #[non_exhaustive]
     ConnectFailed {
-        /// The error of the step that failed.
+        /// The error from the step that failed.
         error: &'e Error,
     },
     /// A message was accepted for at least one recipient. `took` is [`Timings::total`](crate::Timings::total).

@@ -115,7 +115,7 @@ pub struct RetryWait {
     pub duration: Duration,
     /// Number of recipients that the next attempt is for.
     pub recipients: usize,
-    /// Why the message is sent again: the text of the error or of the delivery.
+    /// Why the message will be sent again: the error or the delivery of the last attempt, as text.
     pub reason: String,
 }
 

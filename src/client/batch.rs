@@ -248,7 +248,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     }
 
     /// Returns whether the connection is lost. If so, nothing more is sent. [`next`](Batch::next) returns the remaining
-    /// results, and takes at most one more message from the iterator, to report the loss.
+    /// results. To report the loss, it may take one more message from the iterator.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self.line, Line::Lost | Line::LossTold) || self.is_stuck()

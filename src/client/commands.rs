@@ -490,9 +490,9 @@ impl Client {
     ///
     /// SCRAM-SHA-256-PLUS is bound to the TLS connection (tls-exporter, RFC 9266) with TLS 1.3 and
     /// [`TlsBackend::Rustls`](crate::TlsBackend::Rustls), and otherwise to the server's certificate
-    /// (tls-server-end-point, RFC 5929 §4). SMTP servers do not say which binding they accept; Dovecot 2.4 accepts only
-    /// the first. If a server refuses the first, the second is tried. This mechanism needs TLS: without it, or if
-    /// neither binding can be used, the login fails with [`Error::Auth`].
+    /// (tls-server-end-point, RFC 5929 §4). SMTP servers do not announce which binding they accept. Dovecot 2.4 accepts
+    /// only tls-exporter. If a server refuses it, tls-server-end-point is tried. This mechanism needs TLS: without it,
+    /// or if neither binding can be used, the login fails with [`Error::Auth`].
     ///
     /// If the server refuses a token, the server's explanation is in the `details` of the [`Error::Auth`].
     ///

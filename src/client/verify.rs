@@ -14,7 +14,7 @@ impl Client {
         self.history.login.mechanism.as_deref()
     }
 
-    /// Returns what is known about the server: its greeting, its capabilities, the TLS session with facts about the
+    /// Returns what is known about the server: its greeting, its capabilities, details of the TLS session and its
     /// certificate, and the login mechanism. If you only want to check a server, use
     /// [`Builder::verify`](super::Builder::verify), which returns the same report.
     #[must_use]

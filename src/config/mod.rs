@@ -120,7 +120,7 @@ pub enum JoinPolicy {
     /// excluded because it identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
     /// joined over LMTP: if a server refuses a message with one reply instead of one for each recipient, the replies to
     /// the next envelope would be mistaken for the missing ones. QUIT is not joined either, because some servers then
-    /// delay the reply to the message: [`Builder::send`](crate::Builder::send) sends it after that reply, without
+    /// delay the reply to the message. [`Builder::send`](crate::Builder::send) sends QUIT after that reply, without
     /// waiting for the reply to QUIT.
     #[default]
     Automatic,

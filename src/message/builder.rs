@@ -384,7 +384,7 @@ impl MessageBuilder {
         match &self.amp_html {
             Some(_) if self.html.is_none() => {
                 return Err(Error::Message(
-                    "AMP requires HTML text, for programs that do not support AMP".into(),
+                    "AMP requires an HTML version for programs that do not support AMP".into(),
                 ));
             }
             Some(amp_html) => {
@@ -574,7 +574,7 @@ mod tests {
     fn amp_stands_between_text_and_html_and_needs_html() {
         let message = || Message::builder().from("a@example.org").text("t").amp_html("<html \u{26a1}4email>");
         let error = message().build().unwrap_err();
-        assert!(error.to_string().contains("AMP requires HTML"), "{error}");
+        assert!(error.to_string().contains("AMP requires an HTML version"), "{error}");
         let sent = String::from_utf8(message().html("<p>").build().unwrap().to_bytes().unwrap()).unwrap();
         let kinds = ["multipart/alternative", "text/plain", "text/x-amp-html", "text/html"];
         let places = kinds.map(|kind| sent.find(&format!("Content-Type: {kind}")).unwrap());

@@ -35,7 +35,7 @@ pub enum MailOption {
     /// ENVID: an identifier that is included in bounces and reports (RFC 3461 §4.4). It consists of printable ASCII
     /// characters, and is 1 to 100 octets long after encoding. Needs DSN.
     EnvelopeId(String),
-    /// REQUIRETLS: no server along the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a
+    /// REQUIRETLS: no server along the way may relay the message without TLS (RFC 8689). Needs the extension and a
     /// TLS connection.
     RequireTls,
     /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.

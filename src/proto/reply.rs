@@ -82,7 +82,7 @@ impl Reply {
         self.code / 100 == 5
     }
 
-    /// Returns the text of each line as octets, without its code and line ending, trimmed.
+    /// Returns the trimmed text of each line as octets, without the code or line ending.
     pub fn text_lines(&self) -> impl Iterator<Item = &[u8]> {
         self.borrow().text_lines()
     }
@@ -207,7 +207,7 @@ impl<'r> ReplyRef<'r> {
         Some(phase()).filter(|phase| self.closes(*phase))
     }
 
-    /// Returns the text of each line as octets, without its code and line ending, trimmed.
+    /// Returns the trimmed text of each line as octets, without the code or line ending.
     pub fn text_lines(self) -> impl Iterator<Item = &'r [u8]> {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
         lines.map(|line| line.get(4..).unwrap_or_default().trim_ascii())

@@ -361,7 +361,7 @@ impl fmt::Display for Message {
         }
         match lines.count() {
             0 => Ok(()),
-            more => write!(f, "({more} more lines)"),
+            more => write!(f, "({more} more {})", if more == 1 { "line" } else { "lines" }),
         }
     }
 }
