@@ -286,6 +286,14 @@ class Bench:
             )
         return interleave(jobs, self.rounds, f"{server.name}, {security}")
 
+    def fresh(self, place, server, security, port, count, login, **how):
+        """Returns a measurement of fresh connections for each driver that can make them."""
+        return {
+            name: lambda driver=driver, way=way: measure(place, server, driver, way, security, port, count, login, **how)
+            for name, (driver, _, way) in self.drivers.items()
+            if way
+        }
+
     def first(self):
         """The first message over a fresh connection, from connecting to the reply to the message, with a login: the mean of 3 in
         one process. The process sends one message before, so that programs that keep their settings have read the CAs. The server is
@@ -296,12 +304,7 @@ class Bench:
                 port = server.submission if security == "starttls" else server.implicit
                 if not port:
                     continue
-                jobs = {}
-                for name, (driver, _, way) in self.drivers.items():
-                    if way:
-                        jobs[name] = lambda driver=driver, way=way: measure(
-                            self.there, server, driver, way, security, port, 3, True
-                        )
+                jobs = self.fresh(self.there, server, security, port, 3, True)
                 measured.add(server.name, interleave(jobs, self.rounds, f"first, {server.name}, {security}"))
             yield measured
 
@@ -311,12 +314,7 @@ class Bench:
         measured = Measured("First message of a process", "ms", 1e3)
         for server in self.servers:
             if server.submission:
-                jobs = {}
-                for name, (driver, _, way) in self.drivers.items():
-                    if way:
-                        jobs[name] = lambda driver=driver, way=way: measure(
-                            self.there, server, driver, way, "starttls", server.submission, 1, True, warm=False
-                        )
+                jobs = self.fresh(self.there, server, "starttls", server.submission, 1, True, warm=False)
                 measured.add(server.name, interleave(jobs, self.rounds, f"process, {server.name}"))
         yield measured
 
@@ -339,12 +337,7 @@ class Bench:
             for title, security, port in ports:
                 if not port:
                     continue
-                jobs = {}
-                for name, (driver, _, way) in self.drivers.items():
-                    if way:
-                        jobs[name] = lambda driver=driver, way=way: measure(
-                            self.here, server, driver, way, security, port, 2, isinstance(server, Real)
-                        )
+                jobs = self.fresh(self.here, server, security, port, 2, isinstance(server, Real))
                 results = interleave(jobs, self.rounds, f"20 ms, first, {server.name}, {security}")
                 measured.add(server.name + title, results)
         yield measured
